@@ -234,8 +234,8 @@ def main() -> None:
             f"{'CPU time on one thread. ' if args.cpu else ''}Forward and backward take {whole:.2f} s. Medians of "
             f"{args.rounds} rounds, of steps without facts.",
             table(head, rows),
-            f"Limits: {LIMIT_TIME} in time, of gmt_update and rmt {LIMIT_OTHERS}; {LIMIT_MEMORY} in peak memory, which "
-            f"is the median of {args.processes} processes (smallest to largest).",
+            f"Limits: {LIMIT_TIME} in time, of gmt_update and rmt {LIMIT_OTHERS}; {LIMIT_MEMORY} in peak memory"
+            + (f", which is the median of {args.processes} processes (smallest to largest)." if peaks else "."),
             f"The selection alone, per tensor: {alone['selection'] * 1e3:.0f} ms. That is "
             f"{alone['selection'] / alone['norm']:.1f} times one read of the gradients for their norms, what clipping "
             f"does ({alone['norm'] * 1e3:.0f} ms; limit {LIMIT_READS:.0f}), and "

@@ -55,7 +55,9 @@ def table(runs: pd.DataFrame) -> str:
     columns |= {
         "trained at a step": lambda rows: _mean(rows["trained"], "{:.2%}"),
         "ever trained": lambda rows: _mean(rows["touched"], "{:.2%}"),
-        "optimizer state without the mask's, KiB": lambda rows: _mean(rows["optimizer_state_bytes"] / 1024, "{:,.0f}"),
+        "optimizer state without the mask's memory, KiB": lambda rows: _mean(
+            rows["optimizer_state_bytes"] / 1024, "{:,.0f}"
+        ),
         "operations / sft's": lambda rows: _mean(rows["operations"], "{:.2f}"),
         "training, s": lambda rows: _mean(rows["train_s"], "{:.1f}"),
     }

@@ -158,7 +158,7 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     else:
         clauses = [f"{words} {', '.join(row['choice'] for row in rows)}" for words, rows in shown.items()]
     if by_words and not shown:
-        clauses = [_UNTESTED if set(by_words) == {_UNTESTED} else _NONE]
+        clauses = [next(iter(by_words)) if set(by_words) <= {_UNTESTED, _TOO_FEW} else _NONE]
     if depends:
         clauses.append(f"no mean of {', '.join(depends)}, whose difference {_DEPENDS}")
     power = _power_in_words(common)
@@ -194,16 +194,17 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
     return f"{of_arm.task}: {measure.name} of {of_arm.arm}{several}: {of_arm.words}{index}{detectable}."
 
 
-_BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", f"not tested (fewer than {FEWEST} seeds)"
+_BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
+_TOO_FEW = f"not tested (fewer than {FEWEST} common seeds)"
 _EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
 _WELCH = "different by Welch's test alone"  # unpaired, Sidak's correction; the paired test shows no difference
 _DEPENDS = "depends on the task"
-_WORDS = (_BETTER, _WORSE, _EQUIVALENT, _WELCH, _NONE, _UNTESTED)
+_WORDS = (_BETTER, _WORSE, _EQUIVALENT, _WELCH, _NONE, _TOO_FEW, _UNTESTED)
 
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if np.isnan(row["p_shared"]):
-        return _UNTESTED  # too few pairs
+        return _TOO_FEW if row["n"] < FEWEST else _UNTESTED
     if row.get("depends_on_task", False):
         return _DEPENDS
     if not row["p_shared"] <= LEVEL:

@@ -84,8 +84,8 @@ def frontier_of(table: pd.DataFrame, *, baseline: str, margin: float, num_resamp
     percentile intervals, widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015,
     Section 5.3), and are not corrected for their number: in simulations, a single interval covers the truth in 92 of
     100 studies of 5 seeds or of 20. A difference has an interval only if arm and baseline have equally many points,
-    since the lowest of more points is lower by chance: of nine points that equal the baseline's one, it was lower in
-    more than 15 of 20 simulated studies (tests/unit/analysis/test_frontier.py).
+    since the lowest of many points is lower by chance than the lowest of few: of nine points that equal the baseline's
+    one, it was lower in more than 15 of 20 simulated studies (tests/unit/analysis/test_frontier.py).
 
     Args:
         table: the typed table of a study, with or without rows of `points_on_the_way`, and with or without the base's
@@ -255,7 +255,7 @@ class _TaskCurves:
             row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(forgetting_B).mean())}
             for name, values_B in (("forgetting", forgetting_B), ("difference", forgetting_B - baseline_B)):
                 low, high = _interval(values_B[1:], n)
-                if name == "difference" and row["num_points"] != num_points:  # the lowest of more is lower by chance
+                if name == "difference" and row["num_points"] != num_points:  # the lowest of many is lower by chance
                     low = high = float("nan")
                 row |= {name: float(values_B[0]), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)

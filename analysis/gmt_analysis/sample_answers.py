@@ -25,11 +25,11 @@ class SampleAnswer:
 
     Args:
         text: the answer, shortened if it is long.
-        score: the score of the answer, in [0, 1].
+        score: the score of the answer; None if a benchmark gives it none.
     """
 
     text: str
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,13 @@ def _questions(answers: Sequence[Answers]) -> Iterator[SampleQuestion]:
         if num_left[part, suite]:
             num_left[part, suite] -= 1
             rows = [of_model[key] for of_model in answers]
-            shown = [SampleAnswer(text=_cut(str(row["answer"])), score=float(row["score"])) for row in rows]
+            shown = [SampleAnswer(text=_cut(str(row["answer"])), score=_score(row["score"])) for row in rows]
             yield SampleQuestion(suite=f"{part} {suite}", prompt=_cut(prompt), answers=shown)
+
+
+def _score(score: object) -> float | None:
+    """Return a score as a number; None if a benchmark gives the answer none."""
+    return float(score) if isinstance(score, int | float) else None
 
 
 def _cut(text: str) -> str:

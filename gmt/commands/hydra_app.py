@@ -21,6 +21,7 @@ from gmt.composition import CONFIG_NAME, VERSION_BASE, parse_override, user_erro
 from gmt.config_dir import config_dir
 from gmt.config_files import names
 from gmt.errors import MachineFault, RunFailed, UserError
+from gmt.plug_ins import in_words
 from gmt.terminal import say
 
 _SHOW_FLAGS = ("cfg", "info")
@@ -86,6 +87,9 @@ def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
             return run_job(config)
         except (UserError, RunFailed, MachineFault, OSError) as error:
             failures.append(error)
+            return None
+        except SystemExit as error:  # a plug-in's, before the run has begun
+            failures.append(RunFailed(f"a plug-in has called sys.exit: {in_words(error)}"))
             return None
 
     return job

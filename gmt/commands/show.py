@@ -109,6 +109,11 @@ def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
     return rows
 
 
+def _number(score: object) -> str:
+    """Return the score of an answer with four digits; a benchmark's may be missing or a text."""
+    return f"{score:.4g}" if isinstance(score, int | float) else str(score)
+
+
 def _change_norm(result: Result) -> dict[str, str]:
     """Return the row on the norm of the weights' change; no row if an older record lacks it."""
     if result.delta_norm is None or result.relative_delta_norm is None:
@@ -160,7 +165,7 @@ def _show_result(record: RunRecord) -> None:
     say(
         table(
             ["prompt", "answer", "score"],
-            [[repr(a["prompt"]), repr(a["answer"]), f"{a['score']:.4g}"] for a in answers],
+            [[repr(a["prompt"]), repr(a["answer"]), _number(a["score"])] for a in answers],
         )
         + "\n"
     )

@@ -44,13 +44,14 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
 def _refuse_other_than_name(parsed: Override) -> None:
     """Refuse a config group whose value is no name of a file; Hydra would merge the files of a list into one run."""
     group = parsed.key_or_group
-    if parsed.is_delete() or parsed.is_sweep_override() or group not in _groups() or isinstance(parsed.value(), str):
+    if parsed.is_delete() or parsed.is_sweep_override() or group not in _groups():
         return
-    got = parsed.get_value_element_as_str()
-    if isinstance(parsed.value(), list) and parsed.value():
-        raise UserError(
-            f"{group} must name one file, got {got}; with -m, {group}={got.strip('[]')} does a run for each"
-        )
+    if isinstance(parsed.value(), str | dict):  # a mapping sets values of the group's config
+        return
+    value, got = parsed.value(), parsed.get_value_element_as_str()
+    if isinstance(value, list) and len(value) > 1:
+        listed = f"{parsed.get_key_element()}={got.strip('[]')}"
+        raise UserError(f"{group} must name one file, got {got}; {listed} does a run for each (`gmt run` needs -m)")
     raise UserError(f"{group} must name one of its files, got {got}; leave it out, or write ~{group} to remove it")
 
 

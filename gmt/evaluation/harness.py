@@ -75,8 +75,8 @@ class HarnessBenchmark:
 
     @property
     def is_score(self) -> bool:
-        """Whether the metric lies in [0, 1] and more is better; false for perplexities."""
-        return "perplexity" not in self.metric
+        """Whether the metric lies in [0, 1] and more is better; false for perplexities and bits per byte."""
+        return not any(measure in self.metric for measure in ("perplexity", "bits_per_byte"))
 
     def fingerprint(self) -> str:
         """Return the harness's version, and a hash of local data."""

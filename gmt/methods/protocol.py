@@ -154,10 +154,7 @@ class FitsSharding(Protocol):
     """An optional part of Method: some of its settings need whole parameters on each worker."""
 
     def faults_when_sharded(self) -> list[str]:
-        """Return a clause for each setting that needs whole parameters; called when a sharded run is planned.
-
-        A clause ends "resources.sharding must be none for", e.g. "method NAME, which ranks whole tensors".
-        """
+        """Return a clause on each setting that needs whole parameters, e.g. "method NAME, which ..."; for a plan."""
         ...
 
 
@@ -186,8 +183,7 @@ class MakesGroups(Protocol):
 class MakesOptimizer(Protocol):
     """An optional part of Method: it makes its own optimizer, which replaces train.optimizer.
 
-    A method that makes an optimizer only with some settings has an attribute `makes_optimizer`, which says whether it
-    makes one with the present settings.
+    A method that makes one only with some settings has an attribute `makes_optimizer`, which says whether it does.
     """
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:

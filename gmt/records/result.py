@@ -139,6 +139,7 @@ class Result:
 def _values_of(result_class: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for field in dataclasses.fields(result_class):
-        name = field.name if field.name in stored else _EARLIER_NAMES.get(field.name, field.name)
+        earlier = _EARLIER_NAMES.get(field.name, "")
+        name = earlier if earlier in stored and field.name not in stored else field.name
         values[field.name] = stored[name] if field.default is dataclasses.MISSING else stored.get(name)
     return values

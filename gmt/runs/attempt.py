@@ -9,6 +9,7 @@ from typing import Any
 
 from gmt.errors import Interrupted, MachineFault, RunFailed, StoppedEarly, UserError
 from gmt.garbage import no_collections
+from gmt.plug_ins import in_words
 from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
@@ -95,6 +96,8 @@ def outcome_of(execute_run: Callable[[], None]) -> Outcome:
         return Outcome(state="failed", kind="infrastructure", error=str(error))
     except OSError as error:
         return Outcome(state="failed", kind=kind_of(error), error=f"{type(error).__name__}: {error}")
+    except SystemExit as error:  # a plug-in's, before the run has begun
+        return Outcome(state="failed", kind="error", error=f"a plug-in has called sys.exit: {in_words(error)}")
     except RecordBusy:
         return Outcome(state="busy")
     except Interrupted:
@@ -105,7 +108,7 @@ def outcome_of(execute_run: Callable[[], None]) -> Outcome:
 
 
 def existence_check(path: Path) -> Callable[[], bool]:
-    """Return a function that says whether a file exists; it reads the disk, perhaps a remote one, every half second."""
+    """Return a function that says whether a file exists; it reads the disk, which may be remote, every 0.5 s."""
     checked_at, exists = 0.0, False
 
     def file_exists() -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from gmt.errors import UserError
 from gmt.evaluation.context import check_suite
 from gmt.tasks.protocol import Benchmark, Reader, Suite
+from gmt.tasks.returned_values import are_texts
 
 Suites = Mapping[str, Mapping[str, Suite | Benchmark]]
 
@@ -19,6 +20,9 @@ def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
 
     Args:
         suites: the suites of the task, by part (`target` and `source`) and name.
+
+    Raises:
+        UserError: a suite's further prompts are no texts.
     """
     all_suites = [suite for part in suites.values() for suite in part.values() if isinstance(suite, Suite)]
     evaluated = {prompt for suite in all_suites for prompt in suite.prompts}
@@ -26,7 +30,10 @@ def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
     for name, suite in suites["source"].items():
         if not isinstance(suite, Suite) or suite.further_prompts is None:
             continue
-        if prompts := [prompt for prompt in suite.further_prompts() if prompt not in evaluated]:
+        further = suite.further_prompts()
+        if not are_texts(further):
+            raise UserError(f"task.source.{name}: further_prompts() must return a list of texts, got {further!r:.80}")
+        if prompts := [prompt for prompt in further if prompt not in evaluated]:
             unevaluated[name] = prompts[: len(suite.prompts)]
     return unevaluated
 

@@ -1,5 +1,7 @@
 """Finds settings of a run that are valid in their own config groups but do not fit each other."""
 
+from numbers import Real
+
 from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import (
     AddsLoss,
@@ -104,6 +106,9 @@ def _faults_of_optimizer(method: Method, train: TrainSettings, resources: Resour
             f"method {method.name} with its own optimizer" if makes_its_own else f"train.optimizer={train.optimizer}"
         )
         faults.append(f"resources.sharding must be none for {optimizer}, got {resources.sharding}")
+    density = method.target_density
+    if density is not None and (not isinstance(density, Real) or not 0 <= float(density) <= 1):
+        faults.append(f"method {method.name}: target_density must be None or a number in [0, 1], got {density!r:.80}")
     if resources.workers > 1 and isinstance(method, FitsWorkers):
         faults += method.faults_with_workers(resources.workers)
     if isinstance(method, FitsOptimizers):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gmt.errors import UserError
 from gmt.models.protocol import Model
 from gmt.plug_ins import faults_of
-from gmt.tasks.protocol import Benchmark, Suite, Task, TrainExample
+from gmt.tasks.protocol import Benchmark, Reader, Suite, Task, TrainExample
 from gmt.tasks.returned_values import check_examples, faults_of_suite
 
 if TYPE_CHECKING:
@@ -58,6 +58,16 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
         f"task: class {type(task).__module__}.{type(task).__qualname__} must return suites or benchmarks by name, "
         f"under 'target' and under 'source', from suites() (see gmt.tasks.protocol), got {suites!r:.200}"
     )
+
+
+def check_benchmark(benchmark: Benchmark, reader: Reader) -> None:
+    """Call a benchmark's `check`.
+
+    Raises:
+        UserError: the benchmark can't work, or its class raises an error.
+    """
+    with faults_of("benchmark", benchmark, "can't check its data"):
+        benchmark.check(reader)
 
 
 def _check_suites(suites: Mapping[str, Mapping[str, Suite | Benchmark]]) -> None:

@@ -18,7 +18,7 @@ from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.calibration import check_calibration
 from gmt.runs.evaluated import Evaluated
-from gmt.runs.plug_in_calls import config_and_tokenizer, suites_of, train_examples
+from gmt.runs.plug_in_calls import check_benchmark, config_and_tokenizer, suites_of, train_examples
 from gmt.selections.protocol import Selection
 from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
@@ -247,7 +247,7 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
                     if isinstance(evaluation, Suite):
                         check_suite(evaluation, reader)
                     else:
-                        evaluation.check(part_reader)
+                        check_benchmark(evaluation, part_reader)
             except UserError as error:
                 faults += error.sentences
     if faults:

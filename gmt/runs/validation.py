@@ -7,9 +7,11 @@ from typing import Any
 
 from gmt.errors import UserError
 from gmt.evaluation.context import check_suite
+from gmt.runs.plug_in_calls import check_benchmark
 from gmt.runs.prepare import Prepared
 from gmt.tasks.evaluations import make_suites
 from gmt.tasks.protocol import Benchmark, Suite
+from gmt.tasks.returned_values import faults_of_suite
 
 _SETTING = "merge.validation"
 
@@ -25,8 +27,10 @@ def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite
     prompts = {prompt for suite in targets for prompt in suite.prompts}
     for name, suite in suites.items():
         if isinstance(suite, Benchmark):
-            suite.check(prepared.reader)
+            check_benchmark(suite, prepared.reader)
             continue
+        if faults := list(faults_of_suite(suite)):
+            raise UserError(*(f"{_SETTING}.{name}: {fault}" for fault in faults))
         check_suite(suite, prepared.reader)
         if (shared := len(prompts.intersection(suite.prompts))) > 0:
             raise UserError(

@@ -81,7 +81,7 @@ class StudySettings:
             for key, value in grid.items():
                 if isinstance(value, list) and not value:
                     raise UserError(f"{where}.{key} must hold at least one value, got []")
-                if str(key).partition(".")[0] == "study":
+                if str(key).lstrip("+").partition(".")[0] == "study":
                     raise UserError(f"{where} must hold settings of runs, got {key}, which is the study's")
         if self.baseline != _BASELINE and self.baseline.partition(" ")[0] not in self.arms:
             raise UserError(f"study.baseline must name an arm, got {self.baseline!r}; {choices('', self.arms)}")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 from gmt.errors import UserError
 from gmt.tasks.protocol import Conversation, Example, Preference, Score, Suite, Task, TrainExample
+
+_ROUNDING = 1e-3  # nats
 
 
 def check_examples(task: Task, examples: Sequence[TrainExample]) -> None:
@@ -31,23 +33,33 @@ def check_examples(task: Task, examples: Sequence[TrainExample]) -> None:
 def _fault_of_example(task: Task, example: TrainExample) -> str | None:
     if not isinstance(example, Example | Conversation | Preference):
         return "Example, Conversation or Preference objects"
-    if isinstance(example, Preference) != task.is_preference:
+    if isinstance(example, Preference) != bool(task.is_preference):
         return "Preference objects if is_preference is True, and no others"
-    if isinstance(example, Conversation) and task.chat_template is None:
-        return "no Conversation objects if chat_template is None"
+    if task.chat_template is None:
+        if isinstance(example, Conversation) or not _is_text(example.prompt):
+            return "prompts that are texts if chat_template is None"
+    elif isinstance(example, Example):
+        return "Conversation objects if there is a chat_template"
+    elif not _are_messages(example.messages if isinstance(example, Conversation) else example.prompt):
+        return "messages, each with a role and a content, if there is a chat_template"
     if isinstance(example, Conversation):
-        return None if _are_messages(example.messages) else "messages with a role and a content, both text"
+        has_answer = any(turn["role"] == "assistant" for turn in example.messages)
+        return None if has_answer else "conversations with a turn of the assistant"
     texts = (example.completion,) if isinstance(example, Example) else (example.chosen, example.rejected)
-    if not all(map(_is_text, texts)):
-        return "completions that are text"
-    is_prompt = _is_text(example.prompt) or (isinstance(example, Preference) and _are_messages(example.prompt))
-    return None if is_prompt else "prompts that are text"
+    return None if all(map(_is_text, texts)) else "completions that are texts"
 
 
 def _are_messages(messages: object) -> bool:
-    return isinstance(messages, Sequence) and all(
-        isinstance(turn, Mapping) and _is_text(turn.get("role")) and _is_text(turn.get("content")) for turn in messages
+    has_turns = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
+    return has_turns and all(
+        isinstance(turn, Mapping) and _is_text(turn.get("role")) and _is_text(turn.get("content"))
+        for turn in messages  # type: ignore[attr-defined]
     )
+
+
+def are_texts(values: object) -> bool:
+    """Return whether a value is a sequence of texts, and no text itself."""
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes) and all(map(_is_text, values))
 
 
 def _is_text(value: object) -> bool:
@@ -72,13 +84,11 @@ def faults_of_suite(suite: Suite) -> Iterator[str]:
             yield f"prompts must be texts, got {prompt!r:.80}"
             break
     number = suite.max_new_tokens
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    if not isinstance(number, Integral) or isinstance(number, bool) or int(number) < 1:
         yield f"max_new_tokens must be a whole number of at least 1, got {number!r:.80}"
     for name in ("answers", "expected"):
         texts = getattr(suite, name)
-        if texts is not None and (
-            not isinstance(texts, Sequence) or len(texts) != len(prompts) or not all(map(_is_text, texts))
-        ):
+        if texts is not None and (not are_texts(texts) or len(texts) != len(prompts)):
             yield f"{name} must be None or a text for each of the {len(prompts)} prompts, got {texts!r:.80}"
     if not callable(suite.score):
         yield f"score must be a function of the index and the answer, got {suite.score!r:.80}"
@@ -96,6 +106,8 @@ def answer_score(score: Callable[[int, str], object], index: int, text: str) -> 
         UserError: the score does not lie in [0, 1].
     """
     value = score(index, text)
+    if type(value).__name__ == "bool":  # Python's, or numpy's, which is no Real
+        value = bool(value)
     if not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise UserError(f"score must return a number in [0, 1], got {value!r:.80} for the answer {text!r:.80}")
     return float(value)
@@ -122,6 +134,10 @@ def checked_score(score: object, *, is_score: bool) -> Score:
         raise UserError(
             f"evaluate() must return a value in [0, 1], since is_score is True, got {float(value)!r} as {score.metric}"
         )
+    if score.metric.endswith("perplexity") and float(value) <= 0:
+        raise UserError(f"evaluate() must return a perplexity above 0, got {float(value)!r}")
+    if score.metric in ("nll", "kl") and float(value) < -_ROUNDING:
+        raise UserError(f"evaluate() must return at least 0 as {score.metric}, got {float(value)!r}")
     rows = list(score.answers) if isinstance(score.answers, Sequence) else None
     if rows is None or not all(isinstance(row, Mapping) for row in rows):
         raise UserError(f"evaluate() must return a row of answers for each question, got {score.answers!r:.80}")

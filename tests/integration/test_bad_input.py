@@ -51,7 +51,7 @@ CASES = [
     (["ui", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
     (["run", "search=null"], "search must name one of its files, got null; leave it out, or write ~search to remove"),
     (["plan", "study=quickstart", "method=3"], "method must name one of its files, got 3; leave it out"),
-    (["run", "method=[sft,gmt]"], "method must name one file, got [sft,gmt]; with -m, method=sft,gmt does a run for"),
+    (["run", "method=[sft,gmt]"], "method must name one file, got [sft,gmt]; method=sft,gmt does a run for each"),
     (["run", "model=[1,2]", "--cfg", "job"], "model must name one file, got [1,2]"),
     (["run", "task.metric=acc,none"], r"write a text with commas as KEY=\'A,B\'"),
     (["show", "123"], "no run below"),

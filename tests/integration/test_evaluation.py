@@ -213,3 +213,14 @@ def test_a_benchmark_that_leaves_the_model_in_train_mode_changes_no_later_score(
     run.task.target["two"] = Changes(lambda model: modes.append(model.training))  # type: ignore[attr-defined]
     execute(run)
     assert set(modes) == {False}
+
+
+def test_a_plug_in_that_exits_before_its_run_has_begun_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path)
+    benchmark = Returns(score(0.5))
+    monkeypatch.setattr(benchmark, "check", lambda reader: sys.exit(0))
+    run.task.target["one"] = benchmark  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^task\.target\.one: .*Returns can't check its data: SystemExit: 0"):
+        execute(run)

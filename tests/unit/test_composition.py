@@ -1,13 +1,15 @@
 """Composing once for each choice of groups equals Hydra's own composition."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from gmt.composition import Composer, hydra_on, to_plain
+from gmt.composition import Composer, hydra_on, parse_override, to_plain
 from gmt.errors import UserError
 from tests.conftest import ROOT
 
@@ -133,3 +135,18 @@ def test_runs_of_one_kind_differ_in_their_values_only() -> None:
         to_plain(compose("config", overrides=["method=gmt", f"method.mask_ratio={r}", f"seed={r * 10:g}"]))
         for r in (0.1, 0.5)
     ]
+
+
+def test_a_group_takes_the_name_of_one_file_or_a_mapping() -> None:
+    parser = OverridesParser.create()
+    for text in ("method=sft", "method='sft'", "method=sft,gmt", "~method", "+method={_target_:mine.Mine,name:mine}"):
+        parse_override(parser, text)
+    for text, sentence in {
+        "method=[sft,gmt]": "method must name one file, got [sft,gmt]; method=sft,gmt does a run for each",
+        "+model=[a,b]": "model must name one file, got [a,b]; +model=a,b does a run for each",
+        "method=[gmt]": "method must name one of its files, got [gmt]; leave it out, or write ~method to remove it",
+        "search=null": "search must name one of its files, got null; leave it out, or write ~search to remove it",
+        "task=3": "task must name one of its files, got 3; leave it out",
+    }.items():
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+            parse_override(parser, text)

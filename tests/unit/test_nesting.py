@@ -1,4 +1,4 @@
-"""What is nested deeper than Python can read, is a sentence wherever a user's file is read."""
+"""A user's file that is nested deeper than Python can read is refused in one sentence, wherever it is read."""
 
 import shutil
 from collections.abc import Iterator

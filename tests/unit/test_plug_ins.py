@@ -302,3 +302,9 @@ def test_an_error_while_a_model_is_reshaped_names_its_cause(written: Written, tm
         UserError, match=r"class .*Whole can't reshape the model: AttributeError: .* 'not_there' .*line"
     ):
         execute(build(config))
+
+
+@pytest.mark.parametrize("value", [80, -0.1, "'0.2'", "float('nan')"])
+def test_a_target_density_that_is_no_fraction_is_refused(written: Written, value: object) -> None:
+    module = written(WHOLE.replace("        return None", f"        return {value}"))
+    assert "target_density must be None or a number in [0, 1], got " in refused(f"{module}.Whole")

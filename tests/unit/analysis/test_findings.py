@@ -139,4 +139,4 @@ def test_what_is_missing_is_not_spoken_of() -> None:
     )
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
     (target, _) = findings(one_seed[one_seed["seed"] == 0], axis=Axis(), baseline="sft", margin=0.02)
-    assert target.sentences[0] == "t: target score of gmt against sft: not tested (fewer than 3 seeds)."
+    assert target.sentences[0] == "t: target score of gmt against sft: not tested (fewer than 3 common seeds)."

@@ -252,8 +252,8 @@ def test_an_axis_that_all_arms_have_compares_the_baseline_at_the_same_value(tmp_
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
     assert (
-        "target score of rmt against sft at the same learning rate: not tested (fewer than 3 seeds) at learning rate "
-        "0.0001, 0.001" in page
+        "target score of rmt against sft at the same learning rate: not tested (fewer than 3 common seeds) at "
+        "learning rate 0.0001, 0.001" in page
     )
     assert "Differences to sft at the same learning rate on each task" in page
     assert "The learning rate is the same for every arm" not in page

@@ -102,7 +102,7 @@ def test_where_there_is_no_place_a_sentence_says_what_is_needed(
 ) -> None:
     monkeypatch.setenv("TMPDIR", "/proc/x")
     (tmp_path / "short").touch()
-    rule = r"with a path of at most \d+ bytes, for Ray's sockets: RAY_TMPDIR must name one, got '/proc/x', and there is"
+    rule = r"with a path of at most \d+ bytes, for Ray's sockets: RAY_TMPDIR must name one, got '/proc/x', and none of"
     with pytest.raises(UserError, match=rule), private_ray():
         pass
 

@@ -43,7 +43,7 @@ def test_ages_are_those_of_a_count_for_each_entry(number: int, dtype: torch.dtyp
 
 
 def test_own_ages_take_a_byte_a_kept_entry() -> None:
-    """METHODS 3: 9 bytes a kept entry, a bit for each entry, and four for the number of steps and of each cohort."""
+    """9 bytes a kept entry, a bit for each entry, and four for the number of steps and of each cohort."""
     p = nn.Parameter(torch.zeros(SIZE))
     optimizer = PackedAdamW([p], age="own")
     for step, _ in enumerate(steps(optimizer, p, 20, swapped=10), start=1):

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gmt.errors import UserError
+from gmt.runs.calibration import calibration_prompts
 from gmt.runs.plug_in_calls import suites_of, train_examples
-from gmt.tasks.protocol import Conversation, Example, Preference, Suite
-from gmt.tasks.returned_values import answer_score
+from gmt.tasks.protocol import Conversation, Example, Preference, Score, Suite
+from gmt.tasks.returned_values import answer_score, checked_score
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -37,7 +38,12 @@ def test_right_values_pass() -> None:
     for task in (
         Returning(examples=[Example(prompt="a", completion="b")]),
         Returning(examples=[Conversation(messages=TURNS)], chat_template="tokenizer"),
-        Returning(examples=[Preference(prompt=TURNS[:1], chosen="b", rejected="c")], is_preference=True),
+        Returning(examples=[Preference(prompt="a", chosen="b", rejected="c")], is_preference=True),
+        Returning(
+            examples=[Preference(prompt=TURNS[:1], chosen="b", rejected="c")],
+            is_preference=True,
+            chat_template="tokenizer",
+        ),
     ):
         assert list(train_examples(task)) == task.examples  # type: ignore[arg-type]
     for changes in ({}, {"prompts": ("1", "2"), "answers": ["1", "2"], "expected": ["1", "2"]}):
@@ -48,22 +54,36 @@ def test_right_values_pass() -> None:
     ("examples", "sentence"),
     [
         ([{"prompt": "a", "completion": "b"}], "Example, Conversation or Preference objects from"),
-        ([Example(prompt="a", completion=3)], "completions that are text from"),  # type: ignore[arg-type]
-        ([Example(prompt=b"a", completion="b")], "prompts that are text from"),  # type: ignore[arg-type]
-        ([Example(prompt="\ud800", completion="b")], "prompts that are text from"),
+        ([Example(prompt="a", completion=3)], "completions that are texts from"),  # type: ignore[arg-type]
+        ([Example(prompt=b"a", completion="b")], "prompts that are texts if chat_template"),  # type: ignore[arg-type]
+        ([Example(prompt="\ud800", completion="b")], "prompts that are texts if chat_template is None from"),
         (
             [Preference(prompt="a", chosen="b", rejected="c")],
             "Preference objects if is_preference is True, and no others",
         ),
         (
             [Example(prompt="a", completion="b"), Conversation(messages=TURNS)],
-            "no Conversation objects if chat_template",
+            "prompts that are texts if chat_template",
         ),
     ],
 )
 def test_a_wrong_training_example_is_refused(examples: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=rf"^task: class .*\.Returning must return {sentence}"):
         train_examples(Returning(examples=examples))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("example", "sentence"),
+    [
+        (Example(prompt="a", completion="b"), "Conversation objects if there is a chat_template from"),
+        (Conversation(messages=[]), "messages, each with a role and a content"),
+        (Conversation(messages=TURNS[:1]), "conversations with a turn of the assistant from"),
+        (Conversation(messages=[{"role": "user"}]), "messages, each with a role and a content"),
+    ],
+)
+def test_an_example_that_would_be_read_without_the_template_is_refused(example: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"must return {sentence}"):
+        train_examples(Returning(examples=[example], chat_template="tokenizer"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +96,7 @@ def test_a_wrong_training_example_is_refused(examples: Any, sentence: str) -> No
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, got 0"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number of at least 1, got 2.5"),
         ({"max_new_tokens": "3"}, "max_new_tokens must be a whole number of at least 1, got '3'"),
+        ({"answers": "12"}, "answers must be None or a text for each of the 2 prompts, got '12'"),
         ({"answers": ["1"]}, "answers must be None or a text for each of the 2 prompts"),
         ({"expected": [1, 2]}, "expected must be None or a text for each of the 2 prompts"),
         ({"score": 1}, "score must be a function of the index and the answer, got 1"),
@@ -92,7 +113,34 @@ def test_an_answers_score_outside_of_0_and_1_is_refused(value: Any) -> None:
         answer_score(lambda index, text: value, 0, "an answer")
 
 
-@pytest.mark.parametrize("value", [0, 1, 0.25, True, np.float32(0.25), np.int64(1)])
+@pytest.mark.parametrize("value", [0, 1, 0.25, True, np.float32(0.25), np.int64(1), np.bool_(True)])
 def test_an_answers_score_becomes_a_float(value: Any) -> None:
     result = answer_score(lambda index, text: value, 0, "an answer")
     assert (type(result), result) == (float, float(value))
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "sentence"),
+    [
+        ("word_perplexity", 0.0, "a perplexity above 0, got 0.0"),
+        ("perplexity", -3, "a perplexity above 0, got -3.0"),
+        ("nll", -1.0, "at least 0 as nll, got -1.0"),
+        ("kl", -0.5, "at least 0 as kl, got -0.5"),
+    ],
+)
+def test_a_measure_that_no_model_can_have_is_refused(metric: str, value: float, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"must return {sentence}$"):
+        checked_score(Score(metric=metric, value=value, answers=[]), is_score=False)
+
+
+@pytest.mark.parametrize(("metric", "value"), [("perplexity", math.nan), ("perplexity", 1), ("kl", -1e-9), ("nll", 0)])
+def test_a_measure_that_is_no_score_may_be_any_that_a_model_can_have(metric: str, value: float) -> None:
+    assert type(checked_score(Score(metric=metric, value=value, answers=()), is_score=False).value) is float
+
+
+@pytest.mark.parametrize("further", ["abc", [1], None])
+def test_further_prompts_that_are_no_texts_are_refused(further: Any) -> None:
+    suites = suites_of(Returning(changes={}))  # type: ignore[arg-type]
+    suite = replace(suites["source"]["s"], further_prompts=lambda: further)  # type: ignore[type-var]
+    with pytest.raises(UserError, match=r"^task\.source\.s: further_prompts\(\) must return a list of texts, got "):
+        calibration_prompts({**suites, "source": {"s": suite}})  # type: ignore[dict-item]
