@@ -61,4 +61,5 @@ def counts_in_words(results: Results) -> str:
 def _counts(findings: Findings) -> str:
     counts = Counter(as_table(findings.to_baseline, findings.measure)["words"])
     clauses = ", ".join(f"{number} {words}" for words, number in counts.items())
-    return f"{findings.measure.name} of {len(findings.to_baseline)} choices: {clauses}"
+    number = len(findings.to_baseline)
+    return f"{findings.measure.name} of {number} choice{'' if number == 1 else 's'}: {clauses}"
