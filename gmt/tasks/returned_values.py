@@ -13,6 +13,7 @@ from gmt.errors import UserError
 from gmt.tasks.protocol import Conversation, Example, Preference, Score, Suite, Task, TrainExample
 
 _ROUNDING = 1e-3  # nats
+_ROUNDING_OF_SCORES = 1e-6
 
 
 def check_examples(task: Task, examples: Sequence[TrainExample]) -> None:
@@ -95,7 +96,9 @@ def faults_of_suite(suite: Suite) -> Iterator[str]:
 
 
 def answer_score(score: Callable[[int, str], object], index: int, text: str) -> float:
-    """Return a suite's score of an answer.
+    """Return a suite's score of an answer, in [0, 1] but for rounding: sums of parts of a credit may exceed 1 by it.
+
+    Such a sum stays as it is, so that it is no exact match.
 
     Args:
         score: the suite's scorer.
@@ -108,7 +111,7 @@ def answer_score(score: Callable[[int, str], object], index: int, text: str) -> 
     value = score(index, text)
     if type(value).__name__ == "bool":  # Python's, or numpy's, which is no Real
         value = bool(value)
-    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if not isinstance(value, Real) or not -_ROUNDING_OF_SCORES <= float(value) <= 1 + _ROUNDING_OF_SCORES:
         raise UserError(f"score must return a number in [0, 1], got {value!r:.80} for the answer {text!r:.80}")
     return float(value)
 
@@ -130,7 +133,7 @@ def checked_score(score: object, *, is_score: bool) -> Score:
     value = score.value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise UserError(f"evaluate() must return a Score whose value is a number, got {value!r:.80}")
-    if is_score and not 0 <= float(value) <= 1:
+    if is_score and not -_ROUNDING_OF_SCORES <= float(value) <= 1 + _ROUNDING_OF_SCORES:
         raise UserError(
             f"evaluate() must return a value in [0, 1], since is_score is True, got {float(value)!r} as {score.metric}"
         )

@@ -12,6 +12,7 @@ from gmt.errors import UserError
 from gmt.runs.calibration import calibration_prompts
 from gmt.runs.plug_in_calls import suites_of, train_examples
 from gmt.tasks.protocol import Conversation, Example, Preference, Score, Suite
+from gmt.tasks.reasoning_gym import Family
 from gmt.tasks.returned_values import answer_score, checked_score
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -144,3 +145,13 @@ def test_further_prompts_that_are_no_texts_are_refused(further: Any) -> None:
     suite = replace(suites["source"]["s"], further_prompts=lambda: further)  # type: ignore[type-var]
     with pytest.raises(UserError, match=r"^task\.source\.s: further_prompts\(\) must return a list of texts, got "):
         calibration_prompts({**suites, "source": {"s": suite}})  # type: ignore[dict-item]
+
+
+def test_a_credit_that_exceeds_1_by_rounding_is_no_exact_match_and_no_fault() -> None:
+    """spell_backward adds 1 / 10 for each right letter, so a longer answer whose first letters are right has this."""
+    entry = {"family": "spell_backward", "num_examples": 60, "settings": {"min_word_len": 4, "max_word_len": 20}}
+    suite = Family(**entry, data_seed=0, max_new_tokens=4, distinct=False).suite("words")
+    assert suite.answers is not None
+    scores = [answer_score(suite.score, i, f"{answer}x") for i, answer in enumerate(suite.answers)]
+    assert max(scores) > 1
+    assert 1.0 not in scores
