@@ -1,4 +1,4 @@
-"""What a plug-in task returns is checked before a run starts, and each score of an answer when it is computed."""
+"""The examples and suites of a plug-in task are checked before a run starts, and each score of an answer at once."""
 
 import math
 from collections.abc import Mapping
