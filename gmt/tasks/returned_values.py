@@ -111,7 +111,7 @@ def answer_score(score: Callable[[int, str], object], index: int, text: str) -> 
     value = score(index, text)
     if type(value).__name__ == "bool":  # Python's, or numpy's, which is no Real
         value = bool(value)
-    if not isinstance(value, Real) or not -_ROUNDING_OF_SCORES <= float(value) <= 1 + _ROUNDING_OF_SCORES:
+    if not isinstance(value, Real) or not _is_score(float(value)):
         raise UserError(f"score must return a number in [0, 1], got {value!r:.80} for the answer {text!r:.80}")
     return float(value)
 
@@ -133,7 +133,7 @@ def checked_score(score: object, *, is_score: bool) -> Score:
     value = score.value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise UserError(f"evaluate() must return a Score whose value is a number, got {value!r:.80}")
-    if is_score and not -_ROUNDING_OF_SCORES <= float(value) <= 1 + _ROUNDING_OF_SCORES:
+    if is_score and not _is_score(float(value)):
         raise UserError(
             f"evaluate() must return a value in [0, 1], since is_score is True, got {float(value)!r} as {score.metric}"
         )
@@ -149,6 +149,11 @@ def checked_score(score: object, *, is_score: bool) -> Score:
     except (TypeError, ValueError) as error:
         raise UserError(f"evaluate() must return rows of plain values as answers: {error}") from error
     return Score(metric=score.metric, value=float(value), answers=rows)
+
+
+def _is_score(value: float) -> bool:
+    """Return whether a value lies in [0, 1] but for rounding."""
+    return -_ROUNDING_OF_SCORES <= value <= 1 + _ROUNDING_OF_SCORES
 
 
 def _class(task: Task) -> str:
