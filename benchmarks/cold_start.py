@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from earlier_state import add_before, check_before, commit_sentence, import_path
 from processes import Processes
 from publishing import publish, script_parser, table
 from sweep_overhead import hydra_app, own_token
@@ -72,8 +73,7 @@ def command_of(way: str, before: Path | None) -> tuple[list[str], dict[str, str]
     study = ["sweep", "study=tiny", "--config-dir", str(ROOT / "tests" / "conf")]
     if way == "before":
         assert before is not None
-        paths = [str(before / name) for name in ("", "launchers", "analysis")]
-        return [sys.executable, "-P", "-m", "gmt", *study], {"PYTHONPATH": os.pathsep.join(paths)}
+        return [sys.executable, "-P", "-m", "gmt", *study], import_path(before)
     return [sys.executable, "-P", "-m", "gmt", *(study if way == "sweep" else ["run", *ONE_RUN])], {}
 
 
@@ -154,7 +154,7 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured in turn (default: 3)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all that are installed")
-    parser.add_argument("--before", type=Path, help="another checkout of this repository, to compare with")
+    add_before(parser)
     parser.add_argument("--one", choices=["actor", "hydra_ray"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -164,6 +164,7 @@ def main() -> None:
     if find_spec("hydra_plugins.hydra_ray_launcher") is None:
         missing.add("hydra_ray")
     ways = args.ways or [way for way in WAYS if way not in missing]
+    check_before(parser, ways, args.before)
     rounds: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
     load = os.getloadavg()[0]
     for _ in range(args.rounds):
@@ -172,13 +173,8 @@ def main() -> None:
             print(way, {part: round(value, 1) for part, value in rounds[way][-1].items()}, file=sys.stderr, flush=True)
     words = _words(rounds, missing, load)
     if args.before is not None:
-        words += f" The earlier state is commit {_commit(args.before)}."
+        words += f" {commit_sentence(args.before)}"
     publish("What a cold start takes", [_table(rounds), words], args.out)
-
-
-def _commit(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
 
 def _table(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

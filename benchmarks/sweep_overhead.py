@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from earlier_state import add_before, check_before, commit_sentence, import_path
 from finished_result import finished_result
 from processes import DRIVER, OTHERS, WORKERS, Processes
 from publishing import publish, script_parser, table
@@ -33,6 +34,7 @@ _POLL_S = 0.5
 
 WAYS = {
     "ours": "ours: plan, Ray Tune with warm workers, run record, MLflow",
+    "before": "ours, an earlier state",
     "ours_untracked": "ours without MLflow",
     "basic": "Hydra's basic launcher, one after the other",
     "hydra_ray": "hydra-ray-launcher",
@@ -179,12 +181,28 @@ def own_token(folder: Path) -> dict[str, str]:
     return {"RAY_AUTH_TOKEN_PATH": str(token)}
 
 
-def seconds(way: str, num: int) -> dict[str, float]:
+def command_of(way: str, num: int, before: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a sweep of `num` runs, and its additional environment variables.
+
+    Args:
+        way: a key of WAYS.
+        num: the number of runs.
+        before: another checkout of this repository, whose own script makes the sweep; needed for the way `before`.
+    """
+    script = Path(__file__).resolve()
+    if way != "before":
+        return [sys.executable, str(script), "--one", way, str(num)], {}
+    assert before is not None
+    earlier_script = before.resolve() / "benchmarks" / script.name
+    return [sys.executable, str(earlier_script), "--one", "ours", str(num)], import_path(before)
+
+
+def seconds(way: str, num: int, before: Path | None) -> dict[str, float]:
     """Return the wall-clock and CPU seconds of a sweep of `num` runs, in a new process and a new folder."""
     with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as name:
         folder = Path(name)
-        command = [sys.executable, str(Path(__file__).resolve()), "--one", way, str(num)]
-        started, env = time.perf_counter(), os.environ | own_token(folder)
+        command, variables = command_of(way, num, before)
+        started, env = time.perf_counter(), os.environ | own_token(folder) | variables
         with (folder / "out").open("w+", encoding="utf-8") as out:
             process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
             processes = Processes(process.pid)
@@ -200,10 +218,10 @@ def seconds(way: str, num: int) -> dict[str, float]:
         return {WALL: wall} | processes.cpu_seconds()
 
 
-def slope(way: str) -> dict[str, float]:
+def slope(way: str, before: Path | None) -> dict[str, float]:
     """Return the seconds that one more run takes, by part, from a small and a large sweep."""
     num_large = LARGE_FRESH if way == "tune_fresh" else LARGE
-    small, large = seconds(way, SMALL), seconds(way, num_large)
+    small, large = seconds(way, SMALL, before), seconds(way, num_large, before)
     per_run = {part: (large[part] - small[part]) / (num_large - SMALL) for part in small}
     shown = ", ".join(f"{part} {value:.3f}" for part, value in per_run.items())
     sizes = f"{small[WALL]:.1f} s for {SMALL}, {large[WALL]:.1f} s for {num_large}"
@@ -215,18 +233,24 @@ def main() -> None:
     """Measures and reports."""
     parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how often each way is measured in turn (default: 5)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    add_before(parser)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all, `before` only with --before")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NUM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         SWEEPS[args.one[0]](int(args.one[1]))
         return
-    slopes: dict[str, list[dict[str, float]]] = {way: [] for way in args.ways}
+    ways = args.ways or [way for way in WAYS if way != "before" or args.before is not None]
+    check_before(parser, ways, args.before)
+    slopes: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for number in range(args.rounds):
-        for way in args.ways:
+        for way in ways:
             if way != "tune_fresh" or not number:  # minutes a round, and far from the others
-                slopes[way].append(slope(way))
-    publish("What one more short run costs", [_table(slopes), _words(slopes)], args.out)
+                slopes[way].append(slope(way, args.before))
+    words = _words(slopes)
+    if "before" in ways:
+        words += f" {commit_sentence(args.before)}"
+    publish("What one more short run costs", [_table(slopes), words], args.out)
 
 
 def _table(slopes: Mapping[str, list[dict[str, float]]]) -> str:
@@ -247,10 +271,15 @@ def _words(slopes: Mapping[str, list[dict[str, float]]]) -> str:
     limits = [f"{LIMIT_S} s"]
     limits += ["the time of hydra-ray-launcher"] if "hydra_ray" in slopes else []
     limits += ["a twentieth of Tune's with fresh actors"] if "tune_fresh" in slopes else []
-    return (
+    words = (
         f"Slope between sweeps of {SMALL} and {LARGE} runs{fresh}; medians over {len(slopes.get('ours', []))} rounds "
         f"in turn. Limits for ours: {', '.join(limits)}."
     )
+    if slopes.get("ours") and slopes.get("before"):
+        pairs = zip(slopes["ours"], slopes["before"], strict=True)
+        ratios = [ours[WALL] / earlier[WALL] for ours, earlier in pairs]
+        words += f" Ours / an earlier state: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})."
+    return words
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from gmt.tracking.outcomes import final_metrics
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the description
 PARENT = "mlflow.parentRunId"
-_STATUS: Mapping[State, str] = {
+STATUS: Mapping[State, str] = {
     "done": "FINISHED",
     "failed": "FAILED",
     "diverged": "FAILED",
@@ -37,6 +37,7 @@ _STATUS: Mapping[State, str] = {
     "stopped": "KILLED",
     "interrupted": "KILLED",
 }
+"""MLflow's status of a run that is over, by the state of its record."""
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
 _WITH_TRACEBACK: tuple[State, ...] = ("failed", "diverged")
 _VALUES_PER_BATCH = 1000  # MLflow's limit for metrics, params and tags together in one batch
@@ -106,7 +107,7 @@ class TrackedRun:
             # MLflow keeps the values that a record had before it was changed.
             is_changed = state == "changed"
             rows, position = ([], self._position) if is_changed else self._record.metrics(self._position)
-            ends = state in _STATUS and (final or state != "interrupted")
+            ends = state in STATUS and (final or state != "interrupted")
             metrics = _metrics([*rows, *(self._result_rows() if state == "done" else [])])
             if position[0] != self._position[0] and self._written - set(map(_point, metrics)):
                 run = self._replace_run(run, name, parent, tags)
@@ -166,7 +167,7 @@ class TrackedRun:
     def _is_complete(self, run: Run) -> bool:
         """Return whether MLflow has all values of an ended record; the end time is written last."""
         ended_at = self._record.status().get("ended_at")
-        state = _STATUS.get(self._record.state())
+        state = STATUS.get(self._record.state())
         return state == run.info.status and ended_at is not None and run.info.end_time == int(1000 * ended_at)
 
     def _create_run(self, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
@@ -227,7 +228,7 @@ class TrackedRun:
                     artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
             self._links.link(run, self._record)
         ended_at = self._record.status().get("ended_at") or time.time()  # a killed run has no end in its record
-        self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
+        self._client.set_terminated(run.info.run_id, STATUS[state], end_time=int(1000 * ended_at))
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:

@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gmt.credentials import without_user
 from gmt.errors import NoAnswer
-from gmt.records.record import RunRecord
+from gmt.records.record import RunRecord, State
 from gmt.tracking.links import Links
-from gmt.tracking.mlflow_run import NOTE, TrackedRun, key_of
+from gmt.tracking.mlflow_run import NOTE, STATUS, TrackedRun, key_of
 from gmt.tracking.reasons import reason
 from gmt.tracking.settings import DATABASES, TrackingSettings
 from gmt.tracking.sqlite import locked, use_write_ahead_log
@@ -89,12 +89,12 @@ class MlflowView:
             tags = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags}
             return str(self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
 
-    def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float], description: str) -> None:
+    def close_parent(self, parent: str, *, state: State, metrics: Mapping[str, float], description: str) -> None:
         """End a parent run.
 
         Args:
             parent: its MLflow id.
-            failed: whether a run of the sweep failed.
+            state: the sweep's state, one of STATUS.
             metrics: its counts, of which changed ones are written.
             description: the description, as Markdown.
 
@@ -107,7 +107,7 @@ class MlflowView:
                 if stored.get(key, 0.0) != value:
                     self._client.log_metric(parent, key, value)
             self._client.set_tag(parent, NOTE, description)
-            self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+            self._client.set_terminated(parent, STATUS[state])
 
     def log_means(self, identity: str, means: Mapping[str, Mapping[int, float]]) -> None:
         """Write means to a sweep's parent run, so that MLflow's charts show each mean as a line over the steps.

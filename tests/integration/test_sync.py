@@ -1,6 +1,7 @@
 """`gmt sync` on a real sqlite store: a lost store is made again, and a second call changes nothing."""
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,25 @@ def test_the_parent_ends_though_a_run_is_refused(study: Plan, tmp_path: Path, mo
     with pytest.raises(RunFailed):
         sync(["study=tiny"], str(CONF))
     assert parent_of(tmp_path).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [*((state, "KILLED") for state in ("interrupted", "stopped", "to do")), ("failed", "FAILED"), ("diverged", "FAILED")],
+)
+def test_the_parent_is_failed_if_a_run_failed_and_killed_if_runs_are_only_unfinished(
+    study: Plan, tmp_path: Path, state: str, status: str
+) -> None:
+    record = study.runs[0].record
+    if state == "to do":
+        shutil.rmtree(record.folder)
+    else:
+        path = record.folder / "status.json"
+        written = "running" if state == "interrupted" else state
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"state": written, "error": "none"}))
+    assert study.states()[record.id] == state
+    sync(["study=tiny"], str(CONF))
+    assert parent_of(tmp_path).info.status == status
 
 
 def test_values_that_the_store_has_are_not_written_again(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Takes the screenshots of docs/dashboard.md: `python -m recipes.dashboard_shots study=NAME FOLDER`.
+"""Takes the screenshots of README.md and docs/dashboard.md: `python -m recipes.screenshots study=NAME FOLDER`.
 
 Needs Chromium (`apt install chromium`), and a study of this folder that `gmt report` has written.
 """
@@ -18,28 +18,29 @@ from gmt.studies.opened import planned
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
-WIDTH, PANEL = 1250, 440  # pixels
+WIDTH, PANEL = 1250, 440  # pixels of MLflow's page, and of its assistant's panel
+REPORT_WIDTH, REPORT_HEIGHT = 1160, 1700  # pixels
 RENDER_MS = 120_000  # of the page's own time
 
 
-def shoot(address: str, out: Path, height: int) -> None:
-    """One page as a PNG, as a new user's browser shows it."""
+def shoot(address: str, out: Path, height: int, width: int = WIDTH, panel: int = PANEL) -> None:
+    """Write a page without the panel at its right as a PNG, as a new user's browser shows it."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     assert browser is not None, "needs Chromium"
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += [f"--user-data-dir={profile}", f"--window-size={WIDTH + PANEL},{height}"]
+        command += [f"--user-data-dir={profile}", f"--window-size={width + panel},{height}"]
         command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", address]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
     assert out.exists(), f"Chromium took no picture for {out}"
     with Image.open(out) as picture:
-        left = picture.convert("RGB").crop((0, 0, WIDTH, height)).quantize(128)  # the assistant's panel fills the rest
+        left = picture.convert("RGB").crop((0, 0, width, height)).quantize(128)
     left.save(out, optimize=True)
     print(out)
 
 
 def main(study: str, folder: Path) -> None:
-    """Serves the study's dashboard and takes its pictures."""
+    """Serves the study's dashboard, and takes pictures of its pages and of the report."""
     plan, config = planned([study], None)
     tracking = TrackingSettings(**config["tracking"])
     view, parent = MlflowView(tracking).pages(plan.identity)
@@ -58,6 +59,8 @@ def main(study: str, folder: Path) -> None:
     login = ui.stdout.readline().split()[1].partition("#")[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        report = plan.folder / "report" / "index.html"
+        shoot(report.resolve().as_uri(), folder / f"{plan.study.name}_report.png", REPORT_HEIGHT, REPORT_WIDTH, panel=0)
         shoot(login + view, folder / "dashboard_view.png", 1000)
         shoot(f"{login}{runs}?{alike}", folder / "dashboard_runs.png", 1000)
         shoot(f"{login}{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)

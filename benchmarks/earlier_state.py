@@ -1,0 +1,30 @@
+"""Names another checkout of this repository, with which a benchmark compares, and makes Python import from it."""
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--before`."""
+    parser.add_argument("--before", type=Path, help="another checkout of this repository, to compare with")
+
+
+def check_before(parser: argparse.ArgumentParser, ways: Sequence[str], before: Path | None) -> None:
+    """End the script with a message if the way `before` is to be measured without another checkout."""
+    if "before" in ways and before is None:
+        parser.error("the way 'before' needs --before with another checkout of this repository")
+
+
+def import_path(checkout: Path) -> dict[str, str]:
+    """Return the environment variable with which Python imports our packages from a checkout."""
+    return {"PYTHONPATH": os.pathsep.join(str(checkout.resolve() / name) for name in ("", "launchers", "analysis"))}
+
+
+def commit_sentence(checkout: Path) -> str:
+    """Return a sentence that names the commit of a checkout."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+    return f"The earlier state is commit {commit}."
