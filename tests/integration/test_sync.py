@@ -138,7 +138,10 @@ def test_the_parent_ends_though_a_run_is_refused(study: Plan, tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     ("state", "status"),
-    [*((state, "KILLED") for state in ("interrupted", "stopped", "to do")), ("failed", "FAILED"), ("diverged", "FAILED")],
+    [
+        *((state, "KILLED") for state in ("interrupted", "stopped", "to do")),
+        *((state, "FAILED") for state in ("failed", "diverged")),
+    ],
 )
 def test_the_parent_is_failed_if_a_run_failed_and_killed_if_runs_are_only_unfinished(
     study: Plan, tmp_path: Path, state: str, status: str
