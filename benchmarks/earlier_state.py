@@ -24,7 +24,13 @@ def import_path(checkout: Path) -> dict[str, str]:
 
 
 def commit_sentence(checkout: Path) -> str:
-    """Return a sentence that names the commit of a checkout."""
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
-    return f"The earlier state is commit {commit}."
+    """Return a sentence that names the commit of a checkout, and the files that differ from it."""
+    commit = _git(checkout, "rev-parse", "--short", "HEAD").strip()
+    changed = _git(checkout, "diff", "--name-only", "HEAD").split()
+    with_changes = f" with changes of {', '.join(changed)}" if changed else ""
+    return f"The earlier state is commit {commit}{with_changes}."
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
