@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import command_of, name_of
+
 PRIVATE = "the private folder"
 _RAYS = {"ray::RuntimeEnv": "runtime_env_agent", "ray::DashboardA": "dashboard_agent", "ray::": "worker"}
 
@@ -46,7 +48,7 @@ def family_of(driver: psutil.Process) -> list[psutil.Process]:
 
 def private_folder(family: Sequence[psutil.Process]) -> Path:
     """The folder of the sweep's Ray, from the arguments of Ray's processes."""
-    (raylet,) = (process for process in family if process.name() == "raylet")
+    (raylet,) = (process for process in family if name_of(process) == "raylet")
     return Path(re.findall(r"--session-dir=(/\S+?)/ray/session_", " ".join(raylet.cmdline()))[0])
 
 
@@ -66,9 +68,8 @@ def listening(family: Sequence[psutil.Process], private: Path) -> set[Listening]
 
 
 def _name(process: psutil.Process) -> str:
-    try:
-        name, words = process.name(), process.cmdline()
-    except psutil.Error:  # it has ended
+    name, words = name_of(process), command_of(process).split()
+    if not name:  # it has ended
         return "worker"
     for start, meaning in _RAYS.items():
         if name.startswith(start):

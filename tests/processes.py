@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from tests.warm import fork_server
@@ -23,6 +24,30 @@ def wait_for(what: Callable[[], T], timeout_s: float, *, every_s: float = 0.1) -
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(every_s)
     return found
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return the name of a process; empty if the process has ended since it was listed."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the command line of a process; empty if the process has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Return the environment variables of a process; empty if the process has ended since it was listed."""
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 @contextmanager

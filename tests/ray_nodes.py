@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
 import psutil
 
-from tests.processes import free_ports, wait_for
+from tests.processes import free_ports, name_of, wait_for
 
 _ON_ANY_PORT = ("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0")
 
@@ -56,8 +57,11 @@ class Nodes:
     def kill(self, number: int) -> None:
         """SIGKILLs everything that a node is, its raylet first, as a power cut does."""
         parent = psutil.Process(self.started[number].pid)
-        for process in sorted(parent.children(recursive=True), key=lambda p: p.name() not in ("raylet", "gcs_server")):
-            process.kill()
+        for process in sorted(
+            parent.children(recursive=True), key=lambda p: name_of(p) not in ("raylet", "gcs_server")
+        ):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         parent.kill()
         self.started[number].wait()
 

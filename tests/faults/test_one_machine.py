@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import STUDY, Sweeps, attempts, finish, weights
-from tests.processes import wait_for
+from tests.processes import command_of, name_of, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -86,7 +86,7 @@ def test_ctrl_c_twice_stops_at_once(sweeps: Sweeps, undisturbed: dict[str, str])
 def test_a_ray_that_is_lost_ends_the_sweep_with_a_message(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:
     sweep = sweeps.start(*STUDY)
     sweeps.wait_for_checkpoint()
-    next(p for p in psutil.Process(sweep.pid).children() if p.name() == "gcs_server").kill()
+    next(p for p in psutil.Process(sweep.pid).children() if name_of(p) == "gcs_server").kill()
     output = finish(sweep, expect=1, timeout_s=45)
     assert "Ray, which this sweep started on this machine, has ended" in output
     assert "Sweep again to go on with it" in output
@@ -108,7 +108,7 @@ def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
     before = set(places.glob("gmt-gate-*"))
     sweep = sweeps.start(*STUDY)
     sweeps.wait_for(
-        lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if process_name in _command(p)]
+        lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if process_name in command_of(p)]
     )
     if sender == "kill":
         sweep.kill()
@@ -119,13 +119,6 @@ def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
         assert set(places.glob("gmt-gate-*")) == before
     sweeps.wait_for(lambda: not _of_group(sweep), timeout_s=180)  # Ray's agents look for a dead node each minute
     assert sweeps.records("status.json") == {}
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # the process has ended
-        return ""
 
 
 def test_two_drivers_on_one_study(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import CONF
 from tests.faults.conftest import SETTINGS, Sweeps, finish
+from tests.processes import command_of
 
 pytestmark = pytest.mark.faults
 
@@ -17,13 +18,8 @@ RUN = ("run", "-m", "method=sft", "task=tiny", "resources.workers=2", "hydra.lau
 
 def process_of(sweep: "subprocess.Popen[str]", title: str) -> psutil.Process | None:
     """Return the first process below a sweep whose command line has a title of Ray's."""
-    for process in psutil.Process(sweep.pid).children(recursive=True):
-        try:
-            if title in " ".join(process.cmdline()):
-                return process
-        except psutil.Error:  # it has ended
-            continue
-    return None
+    processes = psutil.Process(sweep.pid).children(recursive=True)
+    return next((process for process in processes if title in command_of(process)), None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gmt_launchers.starting import StartingRuns
 from gmt.errors import UserError
 from gmt.runs.attempt import Outcome, attempt, get_ready
 from gmt.runs.build import Run, build
-from tests.processes import wait_for
+from tests.processes import command_of, wait_for
 
 TRAINING = {"gmt.training.train", "peft", "scipy", "trl"}
 DRIVER_ONLY = {"hydra", "mlflow", "omegaconf", "optuna", "statsmodels"}
@@ -203,13 +203,7 @@ def runs(root: Path, *overrides: str) -> list[Run]:
 
 def commands() -> dict[int, str]:
     """Return the command lines of this process's descendants, by process id."""
-    lines = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            lines[process.pid] = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-    return lines
+    return {process.pid: command_of(process) for process in psutil.Process().children(recursive=True)}
 
 
 def imports_for_training(pid: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import ray
 from gmt_launchers.cluster import connected
 
-from tests.processes import wait_for
+from tests.processes import name_of, wait_for
 
 # Prints what a worker of a Ray of its own runs in.
 SHOW_WORKER = """
@@ -45,7 +45,7 @@ AS_CHILD = f"import subprocess, sys; sys.exit(subprocess.call([{sys.executable!r
 
 
 def below(process: psutil.Process, name: str) -> psutil.Process | None:
-    return next((child for child in process.children(recursive=True) if child.name().startswith(name)), None)
+    return next((child for child in process.children(recursive=True) if name_of(child).startswith(name)), None)
 
 
 def test_a_job_may_ask_for_an_environment_while_its_agent_still_starts() -> None:
@@ -61,8 +61,8 @@ def test_a_killed_node_leaves_no_process_when_its_driver_has_ended() -> None:
         assert raylet is not None
         wait_for(lambda: below(raylet, "ray::RuntimeEnv"), 60)
         processes = raylet.children(recursive=True)
-        agents = [process for process in processes if process.name() != "ray::IDLE"]
-        assert sorted(process.name() for process in agents) == ["cat", "ray::RuntimeEnvAgent"]
+        agents = [process for process in processes if name_of(process) not in ("ray::IDLE", "")]
+        assert sorted(name_of(process) for process in agents) == ["cat", "ray::RuntimeEnvAgent"]
         raylet.kill()
         assert psutil.wait_procs(agents, timeout=60)[1] == []
     assert psutil.wait_procs(processes, timeout=60)[1] == []

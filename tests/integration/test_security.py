@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import CONF, ROOT, gmt_in
 from tests.grpc_call import UNAUTHENTICATED, UNIMPLEMENTED, grpc_status
 from tests.listening import PRIVATE, Listening, driver_in, family_of, listening, private_folder
-from tests.processes import wait_for
+from tests.processes import command_of, environment_of, wait_for
 from tests.second_user import as_root, second_user
 
 # One of each service that Ray's servers have.
@@ -85,9 +85,9 @@ def test_folder_and_token_are_closed_to_other_users(sweep: Sweep) -> None:
 
 def test_no_argument_and_no_variable_of_a_process_holds_the_token(sweep: Sweep) -> None:
     token = sweep.token.read_text()
-    environments = [process.environ() for process in sweep.family]
+    environments = [environment_of(process) for process in sweep.family]
     for process, environment in zip(sweep.family, environments, strict=True):
-        assert token not in " ".join([*process.cmdline(), *environment.values()]), process
+        assert token not in " ".join([command_of(process), *environment.values()]), process
     with_path = [environment.get("RAY_AUTH_TOKEN_PATH") == str(sweep.token) for environment in environments]
     assert sum(with_path) >= 3  # of Ray's processes, the raylet, its agent and a worker at least
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import CONF, Gmt
-from tests.processes import results_in, wait_for
+from tests.processes import name_of, results_in, wait_for
 from tests.ray_nodes import Nodes
 
 pytestmark = [
@@ -100,7 +100,7 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
     assert second.returncode == 2
     assert f"the same sweep is under way as job {first}" in second.stderr
     wait_for(lambda: len(results_in(root)) >= 1, 120)
-    (driver,) = [process for process in drivers(root) if process.name().startswith("python")]
+    (driver,) = [process for process in drivers(root) if name_of(process).startswith("python")]
     driver.kill()  # as a spot machine goes away
     before = results_in(root)
     assert 0 < len(before) < 8

@@ -27,7 +27,7 @@ from gmt.commands.sync import sync
 from gmt.errors import UserError
 from tests.conftest import CONF, ROOT
 from tests.finished import done_study
-from tests.processes import free_ports, sigint_as_in_a_terminal, wait_for
+from tests.processes import command_of, free_ports, sigint_as_in_a_terminal, wait_for
 
 # What MLflow reads to open its server to others.
 OPEN = {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": "*"}
@@ -119,7 +119,7 @@ class Dashboard:
     def processes(self) -> tuple[psutil.Process, psutil.Process]:
         """Return the processes of `gmt ui` and of its server."""
         command = psutil.Process(self.process.pid)
-        (server,) = [child for child in command.children() if "gmt.tracking.ui_server" in str(child.cmdline())]
+        (server,) = [child for child in command.children() if "gmt.tracking.ui_server" in command_of(child)]
         return command, server
 
 
