@@ -24,19 +24,30 @@ RENDER_MS = 120_000  # of the page's own time
 
 
 def shoot(address: str, out: Path, height: int, width: int = WIDTH, panel: int = PANEL) -> None:
-    """Write a page without the panel at its right as a PNG, as a new user's browser shows it."""
+    """Write a page without the panel at its right as a PNG, as a new user's browser shows it.
+
+    A page is sometimes taken while its charts still load, so of two pictures the one that shows more is kept.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        pictures = [Path(name) / f"{number}.png" for number in range(2)]
+        for picture in pictures:
+            _take(address, picture, height=height, width=width + panel)
+            with Image.open(picture) as opened:
+                left = opened.convert("RGB").crop((0, 0, width, height)).quantize(128)
+            left.save(picture, optimize=True)
+        shutil.copyfile(max(pictures, key=lambda picture: picture.stat().st_size), out)
+    print(out)
+
+
+def _take(address: str, out: Path, *, height: int, width: int) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     assert browser is not None, "needs Chromium"
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += [f"--user-data-dir={profile}", f"--window-size={width + panel},{height}"]
-        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", address]
+        command += [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
+        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out}", address]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
-    assert out.exists(), f"Chromium took no picture for {out}"
-    with Image.open(out) as picture:
-        left = picture.convert("RGB").crop((0, 0, width, height)).quantize(128)
-    left.save(out, optimize=True)
-    print(out)
+    assert out.exists(), "Chromium took no picture"
 
 
 def main(study: str, folder: Path) -> None:
