@@ -1,13 +1,12 @@
 """Mirrors a plan to MLflow: a parent run for the plan, and a run for each of its runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
 from gmt.garbage import no_collections
-from gmt.records.record import State
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken
 from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
-_UNFINISHED: frozenset[State] = frozenset({"to do", "running", "interrupted", "stopped"})
 
 
 class MirrorOfPlan:
@@ -121,16 +119,12 @@ def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     states = list(by_run.values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
     result, heading, _ = view.description(plan.identity).partition(_QUESTION)
-    description = describe(plan, result if heading else "")
-    view.close_parent(parent, state=_state_of(plan, by_run), metrics=counts, description=description)
-
-
-def _state_of(plan: Plan, by_run: Mapping[str, State]) -> State:
-    """Return the state of a plan: done, stopped if only unfinished runs keep it from being done, otherwise failed."""
-    states = {by_run[planned.run.id] for planned in broken(plan, by_run)}
-    if not states:
-        return "done"
-    return "stopped" if states <= _UNFINISHED else "failed"
+    view.close_parent(
+        parent,
+        faults={by_run[planned.run.id] for planned in broken(plan, by_run)},
+        metrics=counts,
+        description=describe(plan, result if heading else ""),
+    )
 
 
 def mirrored(plan: Plan, planned: PlannedRun) -> MirroredRun:

@@ -7,7 +7,7 @@ rebuilt from the records, and a value that the store has already is not written 
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,12 +89,14 @@ class MlflowView:
             tags = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags}
             return str(self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
 
-    def close_parent(self, parent: str, *, state: State, metrics: Mapping[str, float], description: str) -> None:
-        """End a parent run.
+    def close_parent(
+        self, parent: str, *, faults: Collection[State], metrics: Mapping[str, float], description: str
+    ) -> None:
+        """End a parent run: as failed if a run failed, as killed if runs are only unfinished, otherwise as finished.
 
         Args:
             parent: its MLflow id.
-            state: the sweep's state, one of STATUS.
+            faults: the states of the runs that keep the sweep from being done.
             metrics: its counts, of which changed ones are written.
             description: the description, as Markdown.
 
@@ -107,7 +109,8 @@ class MlflowView:
                 if stored.get(key, 0.0) != value:
                     self._client.log_metric(parent, key, value)
             self._client.set_tag(parent, NOTE, description)
-            self._client.set_terminated(parent, STATUS[state])
+            failed = any(STATUS.get(state) == "FAILED" for state in faults)
+            self._client.set_terminated(parent, "FAILED" if failed else "KILLED" if faults else "FINISHED")
 
     def log_means(self, identity: str, means: Mapping[str, Mapping[int, float]]) -> None:
         """Write means to a sweep's parent run, so that MLflow's charts show each mean as a line over the steps.
